@@ -40,11 +40,11 @@ def fm(v:Tensor # field vectors, (B, m, d)
     "Sum of inner products over all pairs of fields, in linear time (Rendle, 2010)."
     return .5*(v.sum(1).pow(2).sum(-1) - v.pow(2).sum((1, 2)))
 
-# %% ../nbs/23_ctr.ipynb #d252970c
+# %% ../nbs/23_ctr.ipynb #755ec495
 class DeepFM(Backbone):
     "Factorization machine and deep network on shared field vectors (Guo et al., 2017)."
     gives, sampler = frozenset({'user', 'item', 'clicks', 'fields'}), ClickSampler
-    defaults = dict(lr=1e-3, batch=1024, epochs=40, patience=5, weight_decay=1e-4)
+    defaults = dict(lr=2e-3, batch=2048, epochs=40, patience=5, weight_decay=1e-4)
     def __init__(self, training:Training,
                  d:int=16,          # width of a field vector
                  hidden=(128, 64),  # widths of the deep part

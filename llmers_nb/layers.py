@@ -6,9 +6,8 @@
 __all__ = ['Tables', 'Rep', 'cat', 'device', 'Backbone', 'embedding', 'bpr', 'softmax_ce', 'infonce', 'normalized_adjacency',
            'propagate', 'mlp', 'OwnRNG', 'Recommender']
 
-# %% ../nbs/20_layers.ipynb #b634bd9c
-import os
-from contextlib import contextmanager
+# %% ../nbs/20_layers.ipynb #ea4d5925
+import os, warnings
 from typing import NamedTuple
 import numpy as np, scipy.sparse as sp, torch
 from torch import nn, Tensor
@@ -91,7 +90,7 @@ def infonce(a:Tensor,   # anchors, shape (B, d)
     if c is None: return F.cross_entropy(a @ p.T / tau, torch.arange(len(a), device=a.device))
     return (torch.logsumexp(a @ F.normalize(c, dim=-1).T / tau, -1) - pos).mean()
 
-# %% ../nbs/20_layers.ipynb #967d099f
+# %% ../nbs/20_layers.ipynb #98b2d52b
 def normalized_adjacency(matrix:sp.csr_matrix # binary users x items, shape (n_users+1, n_items+1)
                         )->Tensor: # sparse CSR float32, square, n_users+n_items+2 rows
     "The symmetric normalization of LightGCN (He et al., 2020)."
@@ -99,8 +98,10 @@ def normalized_adjacency(matrix:sp.csr_matrix # binary users x items, shape (n_u
     deg = np.asarray(A.sum(1)).ravel()
     scale = np.divide(1., np.sqrt(deg), out=np.zeros_like(deg), where=deg > 0)
     A = (sp.diags(scale) @ A @ sp.diags(scale)).tocsr().astype(np.float32)
-    torch.sparse.check_sparse_tensor_invariants.disable()   # scipy built it; saying so also keeps torch quiet
-    return torch.sparse_csr_tensor(*(torch.from_numpy(x) for x in (A.indptr.astype(np.int64), A.indices.astype(np.int64), A.data)), A.shape)
+    torch.sparse.check_sparse_tensor_invariants.disable()            # scipy built it; saying so also keeps torch quiet
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', 'Sparse CSR tensor support is in beta')
+        return torch.sparse_csr_tensor(*(torch.from_numpy(x) for x in (A.indptr.astype(np.int64), A.indices.astype(np.int64), A.data)), A.shape)
 
 # %% ../nbs/20_layers.ipynb #b7777e1d
 class _Symmetric(torch.autograd.Function):
@@ -139,7 +140,7 @@ class OwnRNG:
         if self.outer[1] is not None: self.cuda = torch.cuda.get_rng_state(); torch.cuda.set_rng_state(self.outer[1])
         torch.set_rng_state(self.outer[0])
 
-# %% ../nbs/20_layers.ipynb #7a938a3a
+# %% ../nbs/20_layers.ipynb #c70f165f
 class Recommender(nn.Module):
     "A backbone with enhancements attached; the object that is trained, evaluated and saved."
     def __init__(self, backbone:Backbone, # the conventional model
@@ -185,7 +186,8 @@ class Recommender(nn.Module):
         else:
             parts = [self(Batch(user=u, seq=s)) for u, s in zip(b.user.split(chunk), b.seq.split(chunk))]
             rep, users = parts[-1], torch.cat([p.user for p in parts])
-        return lambda rows: users[rows] @ rep.item.T
+        users, item = users.detach(), rep.item.detach()
+        return lambda rows: users[rows] @ item.T
 
     @torch.no_grad()
     def _grid(self, user):

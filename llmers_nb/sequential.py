@@ -34,7 +34,7 @@ class Sequential(Backbone):
         real = b.pos > 0
         return softmax_ce(rep.hidden[real], rep.item, b.pos[real])
 
-# %% ../nbs/22_sequential.ipynb #fd6e2412
+# %% ../nbs/22_sequential.ipynb #576f6d73
 class Block(nn.Module):
     "One causal transformer block, normalization after each residual."
     def __init__(self, d:int, heads:int, drop:float):
@@ -54,11 +54,11 @@ class Block(nn.Module):
 
 class SASRec(Sequential):
     "Self-attentive sequential recommendation (Kang and McAuley, 2018), softmax loss at all positions."
-    defaults = dict(lr=1e-3, batch=32, epochs=60, patience=6)
+    defaults = dict(lr=1e-3, batch=32, epochs=60, patience=4)
     def __init__(self, training:Training,
                  d:int=64,       # width
                  layers:int=2, heads:int=2,
-                 drop:float=.4,  # dropout rate
+                 drop:float=.2,  # dropout rate
                  L:int=50        # longest history
                 ):
         super().__init__()
@@ -72,10 +72,10 @@ class SASRec(Sequential):
         for block in self.blocks: x = block(x)
         return x
 
-# %% ../nbs/22_sequential.ipynb #53d13558
+# %% ../nbs/22_sequential.ipynb #0397a3ff
 class GRU4Rec(Sequential):
     "Recurrent sequential recommendation (Hidasi et al., 2016), softmax loss at all positions."
-    defaults = dict(lr=2e-3, batch=64, epochs=60, patience=6)
+    defaults = dict(lr=2e-3, batch=64, epochs=60, patience=4)
     def __init__(self, training:Training, d:int=64,
                  hidden:int=128, # width of the recurrent state
                  drop:float=.3, L:int=50):

@@ -25,7 +25,7 @@ class Fit:
     @property
     def seconds_per_epoch(self): return self.curve.seconds.median()
 
-# %% ../nbs/31_training.ipynb #f74adb38
+# %% ../nbs/31_training.ipynb #cb0b4f4a
 def settings(rec:Recommender, **override)->dict: # lr, batch, epochs, patience, weight_decay, every
     "Effective training settings: general defaults, then the backbone's, then `override`; unknown names are an error."
     base = dict(lr=1e-3, batch=1024, epochs=100, patience=10, weight_decay=0., every=1)
@@ -58,6 +58,7 @@ def fit(rec:Recommender,  # trained in place
             dt = time.perf_counter() - t; spent += dt
             if epoch % s['every'] and epoch < s['epochs']: continue
             valid = evaluate(rec, split, 'valid').metrics()[metric]
+            if valid != valid: raise ValueError(f'{rec.name}: validation {metric} is NaN; for AUC the validation part needs liked and disliked items')
             curve.append((epoch, float(total)/len(sampler), valid, dt))
             bar.set_postfix({metric: f'{valid:.4f}', 'best': f'{max(best, valid):.4f}'})
             if valid > best: best, best_epoch, kept = valid, epoch, {k: v.clone() for k, v in rec.state_dict().items()}
