@@ -89,11 +89,11 @@ class BPRMF(Backbone):
         pos, neg = rep.item[b.pos], rep.item[b.neg]
         return bpr((rep.user*pos).sum(1), (rep.user*neg).sum(1)) + self.reg*l2(rep.user, pos, neg)
 
-# %% ../nbs/21_collaborative.ipynb #3917f789
+# %% ../nbs/21_collaborative.ipynb #210a70b9
 class LightGCN(Backbone):
     "Linear graph convolution on the user-item graph under BPR (He et al., 2020)."
     gives, sampler = frozenset({'user', 'item', 'pairs', 'graph'}), PairSampler
-    defaults = dict(lr=5e-3, batch=2048, epochs=200, patience=20)
+    defaults = dict(lr=1e-2, batch=8192, epochs=200, patience=20)
     def __init__(self, training:Training,
                  d:int=64,        # width of the vectors
                  layers:int=2,    # K, steps of propagation
@@ -119,10 +119,10 @@ class LightGCN(Backbone):
         own = self.user.weight[b.user], self.item.weight[b.pos], self.item.weight[b.neg]
         return bpr((rep.user*pos).sum(1), (rep.user*neg).sum(1)) + self.reg*l2(*own)
 
-# %% ../nbs/21_collaborative.ipynb #1d3d66cc
+# %% ../nbs/21_collaborative.ipynb #d945fefa
 class SimGCL(LightGCN):
     "LightGCN with noise-based contrastive learning (Yu et al., 2022)."
-    defaults = dict(lr=5e-3, batch=2048, epochs=100, patience=20)
+    defaults = dict(lr=1e-2, batch=8192, epochs=100, patience=20)
     def __init__(self, training:Training, d:int=64, layers:int=2, reg:float=1e-4,
                  lam:float=.05, # weight of the contrastive term
                  eps:float=.1,  # length of the noise

@@ -23,10 +23,11 @@ def contrastive_alignment(e:Tensor,  # the recommender's vectors, (B, d)
     "RLMRec's recognition loss (Ren et al., 2024, equation 9); the partner also stands among the candidates, as in the released code."
     return infonce(e, s[at], s[1:] if everyone else s[at], tau)
 
-# %% ../nbs/59_embedding_guidance.ipynb #e7658908
+# %% ../nbs/59_embedding_guidance.ipynb #468b4c82
 @system("RLMRec", home='LightGCN', null=dict(lam=0.), space=(dict(lam=.1), dict(lam=.01)),
         omits=("the generative variant (masked reconstruction, RLMRec-Gen)", "user profiles written from item profiles and reviews: ours were written from titles and ratings",
-               "text-embedding-ada-002 (1,536 numbers): we use MiniLM (384)", "edge dropout in the backbone"))
+               "text-embedding-ada-002 (1,536 numbers): we use MiniLM (384)", "edge dropout in the backbone",
+               "alignment of every pair of a batch: at most 512 are drawn per step, and an item that occurs twice counts once, so that it is never its own rival"))
 class RLMRec(Enhancement):
     "Contrastive alignment of the recommender's vectors with profile vectors, in training only (Ren et al., WWW 2024)."
     needs = frozenset({'user', 'pairs'})
@@ -40,16 +41,19 @@ class RLMRec(Enhancement):
 
     def __init__(self, A:dict, backbone:Backbone,
                  lam:float=.1,  # weight of the alignment
-                 tau:float=.2   # temperature
+                 tau:float=.2,  # temperature
+                 nodes:int=512  # pairs of a batch that are aligned in one step
                 ):
         super().__init__(A, backbone)
+        self.nodes = nodes
         self.keep(s_u=A['s_u'], s_i=A['s_i'])
         D = A['s_u'].shape[1]
         self.f, self.lam, self.tau = mlp(D, (D + backbone.d)//2, backbone.d), lam, tau
 
     def loss(self, rec:Recommender, b:Batch, rep:Rep)->Tensor|float:
         if not self.lam: return 0.
-        fu, fi = self.f(self.s_u), self.f(self.s_i)
-        l = contrastive_alignment(rep.user, fu, b.user, True, self.tau)
-        for i in (b.pos, b.neg): l = l + contrastive_alignment(rep.item[i], fi, i, tau=self.tau)
+        fu = self.f(self.s_u)
+        at = torch.randperm(len(b.user), device=b.user.device)[:self.nodes]
+        l = contrastive_alignment(rep.user[at], fu, b.user[at], True, self.tau)
+        for i in (b.pos[at].unique(), b.neg[at].unique()): l = l + infonce(rep.item[i], self.f(self.s_i[i]), tau=self.tau)
         return self.lam*l

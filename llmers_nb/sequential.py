@@ -34,7 +34,7 @@ class Sequential(Backbone):
         real = b.pos > 0
         return softmax_ce(rep.hidden[real], rep.item, b.pos[real])
 
-# %% ../nbs/22_sequential.ipynb #576f6d73
+# %% ../nbs/22_sequential.ipynb #d81d1298
 class Block(nn.Module):
     "One causal transformer block, normalization after each residual."
     def __init__(self, d:int, heads:int, drop:float):
@@ -54,7 +54,7 @@ class Block(nn.Module):
 
 class SASRec(Sequential):
     "Self-attentive sequential recommendation (Kang and McAuley, 2018), softmax loss at all positions."
-    defaults = dict(lr=1e-3, batch=32, epochs=60, patience=4)
+    defaults = dict(lr=1e-3, batch=32, epochs=16, patience=5)
     def __init__(self, training:Training,
                  d:int=64,       # width
                  layers:int=2, heads:int=2,

@@ -92,7 +92,7 @@ def draw(user:Tensor,  # users of the batch, (B,)
     at = at[count[user[at]] > 0]; u = user[at]
     return at, first[u] + (torch.rand(len(u), device=u.device)*count[u]).long()
 
-# %% ../nbs/54_text_augmentation.ipynb #87d1627d
+# %% ../nbs/54_text_augmentation.ipynb #6b26939e
 @system('LLMRec', home='LightGCN', null=dict(rate=0., prune=0., profile=0., attribute=0., feature=0.), space=(dict(), dict(prune=.71, hard=True)),
         omits=('No images: the paper also uses visual and raw textual features of the films.',
                'Masked-feature reconstruction, which the released code leaves without effect: its optimizer is never stepped.',
@@ -122,13 +122,13 @@ class LLMRec(Enhancement):
         self.register_buffer('count', torch.bincount(self.pairs[:, 0], minlength=len(A['profile_u'])), persistent=False)
         self.register_buffer('first', self.count.cumsum(0) - self.count, persistent=False)
 
-    def features(self, side:str, row=slice(None))->Tensor: # side '_u' or '_i'; (rows, d)
-        unit = lambda W, name: F.normalize(W(getattr(self, name + side)[row]), dim=-1)
+    def features(self, side:str)->Tensor: # side '_u' or '_i'; (n+1, d)
+        unit = lambda W, name: F.normalize(W(getattr(self, name + side)), dim=-1)
         return self.c_p*unit(self.W_U, 'profile') + self.c_a*sum(unit(self.W_I, k) for k in ATTRIBUTES)
 
     def encode(self, enc, b:Batch, T:Tables)->Rep:
-        rep = enc(b, T)
-        return rep._replace(user=rep.user + self.features('_u', b.user), item=rep.item + self.features('_i'))
+        rep = enc(b, T)   # map whole tables, then look up: a batch names each user several times
+        return rep._replace(user=rep.user + self.features('_u')[b.user], item=rep.item + self.features('_i'))
 
     def draw(self, user): return draw(user, self.first, self.count, self.rate)
 
@@ -140,6 +140,6 @@ class LLMRec(Enhancement):
             extra = margin(rep, at, self.pairs[k, 1], self.pairs[k, 2])
             total = total + kept(torch.cat([real, extra]), self.prune, self.hard) - real.mean()
         if self.c_f:
-            u = self.W_U(self.profile_u[b.user])
-            for z in (getattr(self, f'{k}_i') for k in ATTRIBUTES): total = total + self.c_f*F.softplus((u*self.W_I(z[b.neg] - z[b.pos])).sum(1)).mean()
+            u = self.W_U(self.profile_u)[b.user]
+            for z in (self.W_I(getattr(self, f'{k}_i')) for k in ATTRIBUTES): total = total + self.c_f*F.softplus((u*(z[b.neg] - z[b.pos])).sum(1)).mean()
         return total
