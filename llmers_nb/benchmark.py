@@ -186,12 +186,12 @@ def bench(systems='all', backbone:str=None, dataset:str='ml-100k', seeds=(0, 1, 
     t = store.table
     return t[t.config.isin(todo)]
 
-# %% ../nbs/60_benchmark.ipynb #01bbe8aa
+# %% ../nbs/60_benchmark.ipynb #2687290c
 def _runs(system, backbone=None, dataset='ml-100k', folder=None):
     s, store = lookup(system, REGISTRY, 'system'), Results(folder)
     b, t = backbone or s.home, store.table
     if len(t): t = t[(t.backbone == b) & (t.dataset == dataset) & t.system.isin([s.name, 'none'])]
-    if not len(t): raise FileNotFoundError(f'no stored runs of {s.name} on {b}, {dataset}: run `llmers bench --systems {s.name} --backbone {b} --dataset {dataset}`')
+    if not len(t) or not (t.system == s.name).any(): raise FileNotFoundError(f'no stored runs of {s.name} on {b}, {dataset}: run `llmers bench --systems {s.name} --backbone {b} --dataset {dataset}`')
     return t, store
 
 def _headline(t): return 'auc' if t['ndcg@10'].isna().all() else 'ndcg@10'

@@ -23,8 +23,8 @@ def contrastive_alignment(e:Tensor,  # the recommender's vectors, (B, d)
     "RLMRec's recognition loss (Ren et al., 2024, equation 9); the partner also stands among the candidates, as in the released code."
     return infonce(e, s[at], s[1:] if everyone else s[at], tau)
 
-# %% ../nbs/59_embedding_guidance.ipynb #468b4c82
-@system("RLMRec", home='LightGCN', null=dict(lam=0.), space=(dict(lam=.1), dict(lam=.01)),
+# %% ../nbs/59_embedding_guidance.ipynb #32622399
+@system("RLMRec", home='LightGCN', null=dict(lam=0.), space=(dict(lam=.01), dict(lam=.001)),
         omits=("the generative variant (masked reconstruction, RLMRec-Gen)", "user profiles written from item profiles and reviews: ours were written from titles and ratings",
                "text-embedding-ada-002 (1,536 numbers): we use MiniLM (384)", "edge dropout in the backbone",
                "alignment of every pair of a batch: at most 512 are drawn per step, and an item that occurs twice counts once, so that it is never its own rival"))
@@ -40,7 +40,7 @@ class RLMRec(Enhancement):
         return dict(s_u=rows(llm.embed(llm.users(data).profile.tolist())), s_i=rows(llm.embed((item.knowledge + ' Audience: ' + audience).tolist())))
 
     def __init__(self, A:dict, backbone:Backbone,
-                 lam:float=.1,  # weight of the alignment
+                 lam:float=.01, # weight of the alignment
                  tau:float=.2,  # temperature
                  nodes:int=512  # pairs of a batch that are aligned in one step
                 ):

@@ -102,7 +102,7 @@ def test_system_learns_from_the_planted_texts(name):
     clicks = 'clicks' in BACKBONES[s.home].gives
     m, data = ('auc', CLICKS) if clicks else ('ndcg@20', TOY)
     batch = None if 'seq' in BACKBONES[s.home].gives else 128   # the toy is small: the default batches would be one or two steps an epoch
-    r = {arm: measure(name, s.home, data, 0, arm, epochs=40, batch=batch)[0] for arm in benchmark.ARMS}
+    r = {arm: measure(name, s.home, data, 0, arm, epochs=40, patience=40, batch=batch)[0] for arm in benchmark.ARMS}
     assert r['system'][m] > r['backbone'][m], {a: x[m] for a, x in r.items()}
     assert r['system'][m] > r['shuffled'][m], {a: x[m] for a, x in r.items()}
 
