@@ -186,7 +186,7 @@ def bench(systems='all', backbone:str=None, dataset:str='ml-100k', seeds=(0, 1, 
     t = store.table
     return t[t.config.isin(todo)]
 
-# %% ../nbs/60_benchmark.ipynb #2687290c
+# %% ../nbs/60_benchmark.ipynb #7209da51
 def _runs(system, backbone=None, dataset='ml-100k', folder=None):
     s, store = lookup(system, REGISTRY, 'system'), Results(folder)
     b, t = backbone or s.home, store.table
@@ -205,7 +205,7 @@ def chapter(system:str, backbone:str=None, # default: its home
     out = {}
     for a in evs:
         r = t[t.arm == a]
-        out[a] = {m: f'{r[m].mean():.4f} ± {r[m].std():.4f}' for m in show} | dict(seeds=len(r))
+        out[a] = {m: f'{r[m].mean():.4f}' + (f' ± {r[m].std():.4f}' if len(r) > 1 else '') for m in show} | dict(seeds=len(r))
         if a != 'backbone': out[a] |= _versus(evs[a], evs['backbone'], metric)
     if 'shuffled' in evs: out['system - shuffled'] = _versus(evs['system'], evs['shuffled'], metric)
     return pd.DataFrame(out).T.fillna('').rename(columns=dict(tail='ndcg@10, tail items'))

@@ -6,6 +6,7 @@ from llmers_nb.benchmark import artifacts, measure
 from llmers_nb.datasets import leave_one_out, planted
 from llmers_nb.enhancement import BACKBONES, REGISTRY, NotSupported, build, load, require, save
 from llmers_nb.evaluation import history_batch
+from llmers_nb.training import deterministic
 from llmers_nb.llm import LLMForbidden, RecordedLLM, forbid_llm
 
 TOY = leave_one_out(planted(seed=0))
@@ -30,7 +31,7 @@ def trained(backbone, parts):
         rec = build(backbone, TOY.training, parts, seed=0)
         opt = torch.optim.Adam(rec.parameters(), lr=1e-2)
         L = dict(L=rec.L) if rec.L else {}
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), deterministic():
             torch.manual_seed(0); rec.train()
             for b in rec.backbone.sampler(rec.training_data, batch=256, seed=0, **L): opt.zero_grad(); rec.loss(b).backward(); opt.step()
     return rec.eval()
